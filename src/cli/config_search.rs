@@ -1,7 +1,7 @@
 //! The configuration that a verb uses if none is named: `proxy.yaml` here or in a directory above, as git
 //! finds its directory.
 //!
-//! Owns: which files are trusted: whoever writes the configuration decides which connections are intercepted.
+//! Owns: which files are trusted: the author of a configuration decides which connections are intercepted.
 //! Never touches: the content of the file; a file that the user names.
 
 use std::fmt;

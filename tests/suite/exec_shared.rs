@@ -89,7 +89,7 @@ async fn commands_share_a_budget_and_a_store_also_over_time() {
 }
 
 #[tokio::test]
-async fn a_sum_says_whether_it_is_of_other_commands_too() {
+async fn a_sum_names_the_calls_of_other_commands_if_there_are_any() {
     if !has_curl("a shared larder") {
         return;
     }
@@ -140,9 +140,9 @@ async fn commands_that_start_and_end_at_once_all_run() {
     let home = Home::with("version: 1\n");
     let rounds = (0..3).flat_map(|_| (0..4).map(|_| output(home.command(&["--quiet"], &["echo", "ran"]))));
     let mut all = tokio::task::JoinSet::new();
-    rounds.for_each(|round| {
+    for round in rounds {
         all.spawn(round);
-    });
+    }
     while let Some(ended) = all.join_next().await {
         let Output { status, stdout, stderr } = ended.unwrap();
         assert_eq!((status.code(), text(&stdout).as_str()), (Some(0), "ran\n"), "{}", text(&stderr));

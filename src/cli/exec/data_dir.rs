@@ -14,12 +14,14 @@ use rustix::process::geteuid;
 use sha2::{Digest, Sha256};
 
 use crate::cli::exec::owned_dir;
+use crate::clock::Clock;
 use crate::config::env::Env;
 use crate::config::{Config, defaults};
 use crate::store;
+use crate::store::lock::Lock;
 use crate::store::state_db::Secret;
 
-/// What determines the files of a private larder.
+/// The facts that determine the files of a private larder.
 #[derive(Debug, Clone, Copy)]
 pub(in crate::cli) struct Place<'a> {
     /// The configuration.
@@ -75,9 +77,30 @@ fn in_memory(place: Place<'_>, config: &Config) -> io::Result<PathBuf> {
     let name = if place.store.is_some() { "store".to_owned() } else { config_id(place.file)? };
     let directory = base.join(with_account(name, config, &base)?);
     create_private_dir(&directory)?;
+    remove_others(&base, &directory);
     probe(&directory)?;
     Ok(directory)
 }
+
+/// Removes the data of other configurations, except that of the last few and that in use: memory is scarce.
+fn remove_others(base: &Path, own: &Path) {
+    let entries = fs::read_dir(base).into_iter().flatten().flatten();
+    let modified = |path: &Path| fs::metadata(path).and_then(|facts| facts.modified()).ok();
+    let others = entries.map(|entry| entry.path()).filter(|path| path.is_dir() && path != own);
+    let mut others: Vec<_> = others.map(|path| (modified(&path), path)).collect();
+    others.sort();
+    let surplus = others.len().saturating_sub(MAX_OTHERS);
+    for (_, path) in others.iter().take(surplus) {
+        if let Ok(_abandoned) = Lock::try_take(path, Clock::system().now())
+            && let Err(error) = fs::remove_dir_all(path)
+        {
+            tracing::debug!(%error, "Data of another configuration not removed");
+        }
+    }
+}
+
+/// The other configurations whose data stays in memory.
+const MAX_OTHERS: usize = 3;
 
 /// `name`, with a suffix for the secrets that larder sends to APIs: another API key is another account,
 /// whose responses and spending are kept apart. The suffix reveals nothing about them.
@@ -106,7 +129,7 @@ fn with_account(name: String, config: &Config, base: &Path) -> io::Result<String
 
 /// The bytes in hexadecimal digits.
 pub(super) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    bytes.iter().fold(String::new(), |hex, byte| hex + &format!("{byte:02x}"))
 }
 
 /// Fails if the volume is full or cannot be written.
@@ -204,6 +227,21 @@ upstreams:
         assert_eq!(one.path, chosen("/two/proxy.yaml").path);
         let mode = fs::metadata(one.path.unwrap()).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o700);
+    }
+
+    #[test]
+    fn memory_holds_the_data_of_a_few_configurations() {
+        let base = tempfile::tempdir().unwrap();
+        let directories: Vec<_> = (0..6).map(|number| base.path().join(number.to_string())).collect();
+        for directory in &directories {
+            create_private_dir(directory).unwrap();
+        }
+        let in_use = Lock::try_take(&directories[0], std::time::UNIX_EPOCH).unwrap();
+        remove_others(base.path(), &directories[5]);
+        let left = directories.iter().filter(|directory| directory.exists()).count();
+        assert!(directories[0].exists() && directories[5].exists());
+        assert!((1 + MAX_OTHERS..=2 + MAX_OTHERS).contains(&left), "{left}");
+        drop(in_use);
     }
 
     #[test]

@@ -106,7 +106,9 @@ impl Parts {
         self.add(program.as_os_str().as_bytes());
         if let Ok(facts) = fs::metadata(&program) {
             let times = [facts.mtime(), facts.mtime_nsec(), facts.size().cast_signed()];
-            times.iter().for_each(|time| self.add(&time.to_be_bytes()));
+            for time in times {
+                self.add(&time.to_be_bytes());
+            }
         }
     }
 }
@@ -122,6 +124,8 @@ impl FileSource for Parts {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
 
     const FILE: &str = "\
@@ -169,7 +173,6 @@ routes:
         let (users, text) = (project.0.path().join("users"), "version: 1\naccess: { users_file: users }\n");
         let mut ids = ["one:long-and-random\n", "two:long-and-random\n"].map(|content| {
             fs::write(&users, content).unwrap();
-            use std::os::unix::fs::PermissionsExt;
             fs::set_permissions(&users, fs::Permissions::from_mode(0o600)).unwrap();
             project.id(text, &[], None)
         });

@@ -177,8 +177,7 @@ impl Lease {
     pub(super) fn end(self) -> bool {
         let leases = Arc::clone(&self.leases);
         drop(self);
-        let is_last = leases.count.lock().over;
-        is_last
+        leases.count.lock().over
     }
 }
 

@@ -44,8 +44,8 @@ pub(super) fn create(path: &Path) -> io::Result<PathBuf> {
     Ok(path)
 }
 
-/// Whether only `user` and root can rename what this user has in the directory: nobody else can write to it,
-/// or everybody may rename only what belongs to him (the sticky bit).
+/// Whether only `user` and root can rename an entry of this user in the directory: no other user can write to
+/// it, or users may rename only their own entries (the sticky bit).
 fn is_kept_by(directory: &fs::Metadata, user: u32) -> bool {
     let is_open = directory.mode() & OTHERS_WRITE != 0 && directory.mode() & STICKY == 0;
     [user, ROOT].contains(&directory.uid()) && !is_open

@@ -71,7 +71,7 @@ impl SharedLarder {
 
 type Connection = (OwnedWriteHalf, tokio::io::Lines<BufReader<OwnedReadHalf>>);
 
-/// What determines the larder.
+/// The facts that determine the larder.
 struct Start<'a> {
     file: &'a Path,
     store: Option<&'a Path>,
@@ -128,7 +128,7 @@ impl Start<'_> {
             // Without `unsafe` only a shell closes descriptors that this process has inherited: the larder
             // must not keep a pipe or a lock of the caller's open.
             let mut shell = Command::new("/bin/sh");
-            let close: String = leaked.iter().map(|number| format!(" {number}<&-")).collect();
+            let close = leaked.iter().fold(String::new(), |close, number| close + &format!(" {number}<&-"));
             shell.arg("-c").arg(format!("exec{close}; exec \"$0\" \"$@\"")).arg(&program);
             shell
         };

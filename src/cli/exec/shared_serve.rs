@@ -137,16 +137,14 @@ impl PrivateLarder {
             unused.end_if_unused();
         });
         loop {
-            let stream = tokio::select! {
+            let accepted = tokio::select! {
                 () = leases.over() => break,
-                accepted = listener.accept() => match accepted {
-                    Ok((stream, _)) => stream,
-                    // Usually no file descriptor is free.
-                    Err(_) => {
-                        sleep(RETRY_DELAY).await;
-                        continue;
-                    }
-                },
+                accepted = listener.accept() => accepted,
+            };
+            let Ok((stream, _)) = accepted else {
+                // Usually no file descriptor is free.
+                sleep(RETRY_DELAY).await;
+                continue;
             };
             let command = Command {
                 leases: Arc::clone(&leases),

@@ -171,7 +171,7 @@ mod tests {
     fn a_place_that_cannot_be_written_is_passed_over() {
         let base = tempfile::tempdir().unwrap();
         let path = base.path().to_str().unwrap();
-        // No directory can be created there, whoever tries.
+        // No user can create a directory there.
         let env = [("XDG_RUNTIME_DIR", "/proc/self"), ("TMPDIR", path)].into_iter().collect();
         let temp_dir = TempDir::new(&env, SystemTime::UNIX_EPOCH).unwrap();
         assert!(temp_dir.path().starts_with(path));

@@ -73,7 +73,7 @@ impl Write for LineWriter<'_> {
             let _written = bounded.file.write_all(line);
         }
         let text = String::from_utf8_lossy(line).into();
-        // Nobody may listen.
+        // There may be no receiver.
         let _sent = self.copies.lines.send(LogLine { is_problem: self.is_problem, text });
         Ok(line.len())
     }
