@@ -99,7 +99,7 @@ fn text_of(path: &Path) -> Result<String, Report> {
     let failed = |what: String, fix: &str| Report::new(&name, "", vec![Problem::of_file(what, fix)]);
     let contents = Disk.read(path, file::LONGEST).map_err(|error| {
         if error.kind() == io::ErrorKind::NotFound {
-            let what = "there is no such file".to_owned();
+            let what = "the file cannot be read: there is no such file".to_owned();
             return failed(
                 what,
                 "`larder init github` writes one (discord, coinmarketcap …: `larder presets`)",

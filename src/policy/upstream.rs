@@ -128,8 +128,8 @@ impl TextRule {
     }
 }
 
-/// `RateLimit-Reason: [jira-quota-tenant-based]`: the field has one of these values, in any letter case; `"*"`:
-/// any value.
+/// `RateLimit-Reason: [jira-burst-based]`: the field has one of these values, in any letter case; `"*"`: any
+/// value.
 #[derive(Debug, Clone, PartialEq)]
 pub struct HeaderRule {
     /// The field.

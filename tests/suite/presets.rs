@@ -60,7 +60,7 @@ const PATHS: [(&str, &str, &str); 15] = [
 fn yaml(name: &str, host: &str, origin: &Origin) -> String {
     let preset = presets::ALL.iter().find(|preset| preset.name == name).expect(name);
     let mut text = preset.text.replace("[\"https://", "[\"");
-    for block in ["version:", "tls:", "defaults:", "    credential:"] {
+    for block in ["version:", "tls:", "defaults:", "    credential:", "    retry:"] {
         text = without(&text, block);
     }
     format!("resolve: {{ {host}: \"{}\" }}\n{text}\n", origin.addr)

@@ -259,7 +259,7 @@ async fn upstreams_are_listed_with_their_cooldowns_and_limits() {
         "name": "coins", "configured": true, "in_flight": 2, "waiting": 1,
         "holds": [{
             "reach": "bucket", "cause": "rate-limited", "firm": true, "left": 1.5,
-            "probing": false, "count": 1,
+            "until_released": false, "probing": false, "count": 1,
         }],
         "breaker": null,
         "limits": [{ "name": "learned", "limit": 50, "window": 1.0, "left": 12 }],

@@ -9,7 +9,7 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use crate::policy::upstream::{OutcomeClass, Rate, RateLimitKind, UNTIL_RELEASED, is_until_released};
+use crate::policy::upstream::{OutcomeClass, Rate, RateLimitKind, UNTIL_RELEASED};
 use crate::semantics::rate_limit::Bucket;
 use crate::upstream::admission::ban_guard;
 use crate::upstream::admission::cooldown::{self, CooldownScope};
@@ -237,7 +237,7 @@ pub(super) fn decode_cooldowns(row: &[u8], now: SystemTime) -> Option<SavedCoold
     for _ in 0..row.count(48)? {
         let scope = decode_scope(row.number()?, row.wide()?);
         let left = match row.time()? {
-            left if is_until_released(left) => UNTIL_RELEASED,
+            UNTIL_RELEASED => UNTIL_RELEASED,
             left => left.min(MAX_COOLDOWN_TIME).saturating_sub(row.age),
         };
         let reason = decode_reason(row.number()?);
