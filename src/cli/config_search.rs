@@ -16,8 +16,9 @@ use rustix::process::geteuid;
 pub(super) const NAME: &str = "proxy.yaml";
 
 /// The error if the search finds no file that can be used.
-pub(super) const NONE_FOUND: &str = "proxy.yaml: there is none here or in a directory above: create one \
-                                     (`version: 1` is enough), or name one with --config";
+pub(super) const NONE_FOUND: &str = "proxy.yaml: there is none here or in a directory above: `larder init \
+                                     github` writes one (discord, coinmarketcap …: `larder presets`; \
+                                     `version: 1` is enough), or name one with --config";
 
 /// The result of a search.
 #[derive(Debug, Default, PartialEq, Eq)]

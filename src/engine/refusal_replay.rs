@@ -48,7 +48,10 @@ impl RefusalReplay {
         }
         let mut headers = refusal.headers.clone();
         let (elapsed, at_least, now) = (replay.elapsed, rejection.left, replay.now);
-        limit_times::adjust(&mut headers, LaterMoment { elapsed, at_least, now });
+        // Nobody knows when a person will release a quota.
+        if !rejection.is_until_released() {
+            limit_times::adjust(&mut headers, LaterMoment { elapsed, at_least, now });
+        }
         headers.insert(CONTENT_LENGTH, HeaderValue::from(refusal.body.len()));
         let problem = rejection.problem();
         let received = refusal.status.as_u16();

@@ -14,13 +14,13 @@ use crate::semantics::date;
 /// Maximum parsed time (136 years), so that it can be added to any time. Callers apply limits of their own.
 pub const LONGEST: Duration = Duration::from_secs(u32::MAX as u64);
 
-/// The same time in milliseconds (OpenAI and others). `Retry-After` beside it is its rounding.
+/// The same time in milliseconds (`OpenAI` and others). `Retry-After` beside it is its rounding.
 const RETRY_AFTER_MS: HeaderName = HeaderName::from_static("retry-after-ms");
 
 /// `Retry-After` in whole seconds exceeds the time in milliseconds by less than this.
 const ROUNDING: Duration = Duration::from_secs(1);
 
-/// The fields by which APIs tell their clients whether to repeat a call (OpenAI, Anthropic; Stripe).
+/// The fields by which APIs tell their clients whether to repeat a call (`OpenAI`, Anthropic; Stripe).
 const SHOULD_RETRY: [HeaderName; 2] =
     [HeaderName::from_static("x-should-retry"), HeaderName::from_static("stripe-should-retry")];
 
@@ -44,7 +44,9 @@ pub fn from_headers(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
     let stated = headers.get_all(RETRY_AFTER).iter().filter_map(|value| wait(value.as_bytes(), now)).max();
     let exact = headers.get_all(RETRY_AFTER_MS).iter().filter_map(|value| millis(value.as_bytes())).max();
     match (stated, exact) {
-        (Some(stated), Some(exact)) if stated >= exact && stated - exact < ROUNDING => Some(exact),
+        (Some(stated), Some(exact)) if stated >= exact && stated.saturating_sub(exact) < ROUNDING => {
+            Some(exact)
+        }
         (stated, exact) => stated.max(exact),
     }
 }

@@ -104,7 +104,7 @@ impl LimitTable {
     pub fn limits(&self, headers: &HeaderMap, json: Option<&Value>, now: SystemTime) -> Vec<RateLimitState> {
         let in_fields = self.limits.iter().filter_map(|limit| limit.read(headers, now));
         let balance = self.balance.as_ref().zip(json).and_then(|(balance, body)| balance.read(body));
-        in_fields.chain(balance.map(|balance| balance.state())).collect()
+        in_fields.chain(balance.map(Points::state)).collect()
     }
 
     /// The time that a response requests before the next call, beside `Retry-After`: the longest.

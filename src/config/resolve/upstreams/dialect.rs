@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use http::HeaderName;
 
-use crate::config::diagnostics::ValueError;
+use crate::config::diagnostics::{SourceLocation, ValueError};
 use crate::config::dialects;
 use crate::config::duration::parse_positive;
 use crate::config::env::Env;
@@ -53,7 +53,7 @@ pub(crate) fn shipped(name: &str) -> Result<Dialect, ValueError> {
     };
     let (env, files) = (Env::default(), NoFiles);
     let mut reader = Reader::new(name, &env, &files);
-    let node = file::parse(text).unwrap_or(Node { place: Default::default(), value: Value::Null });
+    let node = file::parse(text).unwrap_or(Node { place: SourceLocation::default(), value: Value::Null });
     let dialect = reader.section(&node, "").map(|mut section| keys(&mut section, name, &mut reader));
     debug_assert!(reader.problems.is_empty(), "{name}: {:?}", reader.problems);
     dialect.ok_or_else(|| ValueError::is_not(wanted))

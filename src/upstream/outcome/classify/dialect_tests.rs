@@ -12,6 +12,9 @@ use crate::config::env::Env;
 use crate::policy::upstream::is_until_released;
 use crate::semantics::date;
 
+/// A limit: its name, the limit, the rest, and the milliseconds until it resets.
+type LimitRow = (String, Option<u64>, Option<u64>, Option<u128>);
+
 #[derive(Debug, Deserialize)]
 struct Row {
     dialect: String,
@@ -23,7 +26,7 @@ struct Row {
     /// `None`: no time is stated.
     wait_ms: Option<u128>,
     /// The name, the number of a window, the number left, and the milliseconds until it ends.
-    limits: Vec<(String, Option<u64>, Option<u64>, Option<u128>)>,
+    limits: Vec<LimitRow>,
     #[serde(default)]
     until_released: bool,
     #[serde(default, rename = "final")]
