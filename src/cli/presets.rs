@@ -34,7 +34,7 @@ Examples:
 pub struct Preset {
     /// Its name.
     pub name: &'static str,
-    /// What it is for, in a line.
+    /// The API and its use, in a line.
     pub summary: &'static str,
     /// The file.
     pub text: &'static str,

@@ -48,7 +48,7 @@ impl RefusalReplay {
         }
         let mut headers = refusal.headers.clone();
         let (elapsed, at_least, now) = (replay.elapsed, rejection.left, replay.now);
-        // Nobody knows when a person will release a quota.
+        // The time at which a person releases a quota is unknown.
         if !rejection.is_until_released() {
             limit_times::adjust(&mut headers, LaterMoment { elapsed, at_least, now });
         }

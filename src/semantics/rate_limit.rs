@@ -45,13 +45,13 @@ pub struct RateLimitState {
     pub resets_in: Option<Duration>,
     /// The bucket, if the origin has several limits.
     pub bucket: Option<Bucket>,
-    /// What is counted.
+    /// The unit that the limit counts.
     pub unit: LimitUnit,
     /// The scope of the limit.
     pub scope: LimitScope,
 }
 
-/// What a limit counts.
+/// The unit that a limit counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum LimitUnit {
     /// Calls: each uses up one.

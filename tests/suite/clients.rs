@@ -168,28 +168,3 @@ async fn python_requests_sees_miss_hit_stale_and_no_error() {
 async fn python_httpx_sees_miss_hit_stale_and_no_error() {
     sees_miss_hit_stale_and_no_error(App::httpx()).await;
 }
-
-/// The quick start: copy the two lines into a shell, then send a request.
-#[tokio::test]
-async fn the_lines_that_run_prints_configure_curl() {
-    if !App::curl().is_installed().await {
-        return;
-    }
-    let origin = Origin::always(MockResponse::new(200, &[], "hello")).await;
-    let (larder, _config_dir) = Process::run(&format!(
-        "version: 1\nlisten: 127.0.0.1:0\nadmin: {{ listen: 127.0.0.1:0 }}\n\
-         resolve: {{ api.example.test: \"{}\" }}\n\
-         routes:\n  - {{ name: api, match: {{ host: api.example.test }}, ttl: 1h }}\n",
-        origin.addr
-    ))
-    .await;
-    larder.admin().await;
-    let exports: Vec<_> = larder.out.all().into_iter().filter(|line| line.starts_with("export ")).collect();
-    let script = format!("{}\ncurl -q -sSfi {API}/x\ncurl -q -sSfi {API}/x\n", exports.join("\n"));
-    let output = Command::new("sh").args(["-ec", &script]).output().await.unwrap();
-    let printed = text(&output.stdout);
-    assert!(output.status.success(), "{script}{printed}{}", text(&output.stderr));
-    assert_eq!(printed.matches("hello").count(), 2, "{printed}");
-    assert!(printed.contains("larder; hit; ttl="), "{printed}");
-    assert_eq!(origin.calls(), 1);
-}

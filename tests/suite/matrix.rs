@@ -135,28 +135,19 @@ async fn one_304_confirms_the_stored_response_for_all_waiters() {
     .await;
 }
 
-/// Without a stored response the origin evaluates each client's condition.
+/// Without a stored response one call, without a condition, fills the store for all (decision 42).
 #[tokio::test]
-async fn with_nothing_stored_each_conditional_request_is_forwarded() {
+async fn with_nothing_stored_conditional_requests_share_one_fill() {
     bounded(async {
-        let scene =
-            Scene::new(Start::Cold, OVERRIDE, MockResponse::raw("HTTP/1.1 304 x\r\nETag: \"c\"\r\n\r\n"))
-                .await;
+        let whole = MockResponse::new(200, &["ETag: \"c\""], "whole");
+        let scene = Scene::new(Start::Cold, OVERRIDE, whole).await;
         let crowd =
             ConcurrentRequests::send(&scene.larder, N, "/x", |_| vec!["If-None-Match: \"c\"".into()]).await;
-        scene.origin.wait_for_calls(N).await;
+        scene.larder.wait_for_waiters(N).await;
         scene.gate.open();
         assert_all(&crowd.responses().await, 304, "", "conditional");
-        assert_eq!((scene.calls(), scene.stored().await), (N, None));
-        // Requests without a condition still collapse.
-        let gate = Gate::new();
-        let whole = MockResponse::new(200, &[], "whole").after(&gate);
-        scene.origin.set_script(move |_| whole.clone());
-        let crowd = ConcurrentRequests::send_plain(&scene.larder, N, "/x").await;
-        scene.larder.wait_for_waiters(N).await;
-        gate.open();
-        assert_all(&crowd.responses().await, 200, "whole", "afterwards");
-        assert_eq!(scene.calls(), N + 1);
+        assert_eq!((scene.calls(), scene.stored().await.as_deref()), (1, Some("whole")));
+        assert_eq!(scene.origin.requests()[0].field("if-none-match"), None);
     })
     .await;
 }

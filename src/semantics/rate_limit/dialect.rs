@@ -44,7 +44,7 @@ pub struct LimitFields {
     pub reset: Option<Reset>,
     /// The length of the window, where no field states it.
     pub window: Option<Duration>,
-    /// What is counted.
+    /// The unit that the limit counts.
     pub unit: LimitUnit,
     /// The scope of the limit.
     pub scope: LimitScope,

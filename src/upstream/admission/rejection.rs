@@ -124,7 +124,7 @@ impl Rejection {
         problem.retry_after(u32::try_from(seconds).unwrap_or(u32::MAX))
     }
 
-    /// Whether only the operator ends the cooldown: nobody knows when the next call makes sense, so that the
+    /// Whether only the operator ends the cooldown: the time of the next useful call is unknown, so that the
     /// response has no `Retry-After`.
     pub fn is_until_released(self) -> bool {
         self.reason.is_quota() && is_until_released(self.left)

@@ -246,7 +246,7 @@ mod tests {
         for (dialect, expected) in [
             ("opnai", "did you mean `openai`?"),
             ("mine", "known: anthropic, "),
-            ("{ extends: nobody }", "is not a known dialect"),
+            ("{ extends: unknown }", "is not a known dialect"),
             ("{ limits: [{ name: a }] }", "does not say where the remaining calls are stated"),
             ("{ limits: [{ remaining: X, reset: Y, unit: minutes }] }", "is not one of s, ms, epoch"),
             ("{ limits: [{ remaining: X, resets_in: until-midnight Mars }] }", "names no time zone"),

@@ -74,7 +74,7 @@ fn error(node: &Node, path: &str, reader: &mut Reader<'_>) -> Option<ErrorRule> 
     Some(ErrorRule { status, json, contains, headers, class: class?.value, cooldown, scope })
 }
 
-/// Refuses a cooldown without an end, except for a quota that somebody has to pay for.
+/// Refuses a cooldown without an end, except for a quota that has to be paid for.
 fn refuse_unlimited(until: &Spanned<CooldownUntil>, class: OutcomeClass, reader: &mut Reader<'_>) {
     if until.value == CooldownUntil::UntilReleased && class != OutcomeClass::RateLimited(RateLimitKind::Quota)
     {

@@ -49,7 +49,7 @@ impl Row {
         let headers: HeaderMap = self.headers.iter().map(field).collect();
         let now = date::parse_undated(b"Sun, 29 Nov 2026 12:00:00 GMT").unwrap();
         let (status, rules) = (StatusCode::from_u16(self.status).unwrap(), self.rules());
-        // What larder does not read cannot count.
+        // Bodies that larder does not read cannot count.
         let body = self.body.as_ref().filter(|_| rules.read_body_of(status));
         response(status, &headers, body, &rules, now)
     }
