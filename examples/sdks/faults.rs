@@ -103,7 +103,7 @@ async fn serve(stream: TcpStream, state: Arc<State>) -> Option<()> {
     }
 }
 
-/// What the call of each SDK expects.
+/// The response that the call of each SDK expects.
 fn success(path: &str) -> String {
     let body = match path {
         _ if path.starts_with("/v1/models") => {
