@@ -14,7 +14,7 @@ use tokio::time::timeout;
 
 use crate::larder_under_test::{API, Larder};
 use crate::origin::{MockResponse, Origin};
-use crate::process::{Process, TIMEOUT, eventually, text};
+use crate::process::{TIMEOUT, eventually, text};
 
 /// Requests the URL in the second argument with the module in the first; prints the response in the format
 /// of curl.
