@@ -83,11 +83,11 @@ mod tests {
 
     #[test]
     fn the_last_ca_file_of_the_settings_is_expanded() {
-        let env: Env = [("HOME", "/home/me"), ("CORP", "/etc/corp")].into_iter().collect();
+        let env: Env = [("HOME", "/people/me"), ("CORP", "/etc/corp")].into_iter().collect();
         for (text, expected) in [
             ("cafile=/a.pem\n; cafile=/no\n cafile = \"/b.pem\" ", Some("/b.pem")),
             ("cafile=${CORP}/ca.pem", Some("/etc/corp/ca.pem")),
-            ("cafile=~/ca.pem", Some("/home/me/ca.pem")),
+            ("cafile=~/ca.pem", Some("/people/me/ca.pem")),
             ("cafile=${UNSET}/ca.pem", Some("${UNSET}/ca.pem")),
             ("ca=x\ncafiles=/y\n# cafile=/z\ncafile=\n", None),
         ] {
