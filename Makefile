@@ -41,7 +41,7 @@ demo:
 	echo "... now the API fails ..." && \
 	sleep 16 && ask "an error that you do not see:"
 
-test: setup clients origins
+test: setup runtimes origins
 	@if cargo nextest --version >/dev/null 2>&1; then \
 	    cargo nextest run && cargo test --doc; \
 	else \
@@ -104,7 +104,11 @@ runtimes: clients
 	command -v node >/dev/null || missing="$$missing nodejs"; \
 	command -v go >/dev/null || missing="$$missing golang-go"; \
 	command -v javac >/dev/null || missing="$$missing default-jdk-headless"; \
+	command -v npm >/dev/null || missing="$$missing npm"; \
 	( $(INSTALL_MISSING) ) || true
+	@[ -d $(CLIENTS)/node_modules/undici ] || \
+	    npm install --prefix $(CLIENTS) --silent --no-fund --no-audit undici@6 || \
+	    echo "undici could not be installed: its test will be skipped"
 
 # All clients of docs/clients.md that are there; what is missing is named and skipped.
 matrix: setup runtimes

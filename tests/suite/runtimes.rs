@@ -549,12 +549,12 @@ async fn the_bundle_that_stripe_ships_also_gets_larders_certificate() {
 
 #[tokio::test]
 async fn undici_from_npm_uses_larder_before_any_fetch() {
-    let path = std::env::var_os("NODE_PATH").unwrap_or_default().into_string().unwrap();
-    if !is_installed("node", &["-e", "require('undici')"]).await {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/target/clients/node_modules");
+    if !is_installed("node", &["-e", &format!("require('{path}/undici')")]).await {
         return;
     }
     let both = Both::start().await;
-    let command_env = both.command_env(&[("NODE_PATH", &path)]);
+    let command_env = both.command_env(&[("NODE_PATH", path)]);
     let output = command_env.run("node", &with_urls("node/with_undici.cjs")).await;
     both.assert_used(&output).await;
 }

@@ -104,7 +104,7 @@ async fn ups_03_a_dripping_body_is_relayed_live_and_cut_at_the_total_deadline() 
     bounded(async {
         let drip = MockResponse::chunked_open(200, &[], &[b"first"]).then([Step::UntilDisconnect]);
         let origin = Origin::always(drip).await;
-        let larder = Larder::start(&origin, &with_timeouts("between_bytes: 20s, total: 500ms")).await;
+        let larder = Larder::start(&origin, &with_timeouts("between_bytes: 2s, total: 500ms")).await;
         let mut client = larder.client().await;
         client.send_request("GET", &format!("{API}/x"), &[]).await;
         client.read_until("5\r\nfirst\r\n").await;
