@@ -274,14 +274,20 @@ impl KeyBuilder {
         }
     }
 
-    /// The identity of the client that sends `request`: the HMAC of every field and query parameter by which an
-    /// API could tell users apart. Other than for [`KeyBuilder::api_user`], two requests of one user may differ.
+    /// The identity of the client that sends `request`: the HMAC of every field by which an API could tell users
+    /// apart. Without a credential in a field, or with a secret in the URL, the whole target counts too. Other
+    /// than for [`KeyBuilder::api_user`], two requests of one user may differ.
     pub fn client(&self, request: &ProxyRequest) -> u128 {
         let fields = field_kinds::distinguishing(self, &request.headers);
-        let params = QueryRule::All.included(request.target.query());
-        let secrets = params.filter(|param| self.redactor.is_credential_param(param)).map(str::as_bytes);
+        let target = &request.target;
+        let mut params = QueryRule::All.included(target.query());
+        let has_credential = !field_kinds::lasting(self, &request.headers).is_empty();
+        let counts = !has_credential
+            || params.any(|param| self.redactor.is_secret_param(param))
+            || !self.redactor.secrets_of_path(target.path()).is_empty();
+        let target = counts.then_some(target.path_and_query().as_bytes());
         let fields = fields.iter().flat_map(|(name, value)| [name.as_str().as_bytes(), value.as_bytes()]);
-        u128::from_be_bytes(self.hmac(Purpose::Client, fields.chain(secrets)))
+        u128::from_be_bytes(self.hmac(Purpose::Client, fields.chain(target)))
     }
 
     fn user_id_of(&self, fields: &[u8], params: &[&str]) -> u128 {

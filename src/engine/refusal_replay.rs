@@ -5,7 +5,9 @@
 
 use std::sync::Arc;
 
-use http::header::{ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_LENGTH};
+use http::header::{
+    ACCEPT_ENCODING, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_LENGTH, ETAG, EXPIRES, LAST_MODIFIED,
+};
 use http::{HeaderMap, HeaderValue, Method};
 
 use crate::engine::response::{ClientResponse, ResponseBody};
@@ -52,6 +54,11 @@ impl RefusalReplay {
         if !rejection.is_until_released() {
             limit_times::adjust(&mut headers, LaterMoment { elapsed, at_least, now });
         }
+        // No cache may keep what holds for this moment only.
+        for name in [ETAG, LAST_MODIFIED, EXPIRES] {
+            headers.remove(name);
+        }
+        headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
         headers.insert(CONTENT_LENGTH, HeaderValue::from(refusal.body.len()));
         let problem = rejection.problem();
         let received = refusal.status.as_u16();

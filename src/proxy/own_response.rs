@@ -89,6 +89,7 @@ impl Exchange {
             self.handler.telemetry.denied(reason.token());
         }
         if let UpstreamError::Rejected(rejection) = failure
+            && !self.ctx.signed_in
             && let Some(refusal) = self.handler.engine.replay_refusal(&self.routed, rejection)
         {
             self.client.close_after();

@@ -80,7 +80,9 @@ impl Exchange {
             Some(_) => permit.on_head_unread(status, &head.headers),
             None => permit.on_response(status, &head.headers, None),
         };
-        self.ctx.refusal = permit.capture_refusal(status, &head.headers);
+        // A connection with a sign-in is the user: nothing in the request names it.
+        let is_kept = !self.ctx.signed_in;
+        self.ctx.refusal = is_kept.then(|| permit.capture_refusal(status, &head.headers)).flatten();
         AttemptFailure::from_response(status, &outcome)
     }
 

@@ -148,7 +148,8 @@ async fn a_429_of_a_pass_through_call_blocks_all_calls_until_retry_after() {
         for answer in [post(&larder, "/w").await, larder.get("/cold").await] {
             assert_eq!((answer.status, error_class(&answer).as_str()), (429, "rate_limited"));
             assert_eq!(answer.field("retry-after"), Some("30"));
-            assert_eq!(answer.cache_status(), "larder; detail=\"replayed/cooldown-rate-limited\"");
+            // The API's own words for the same URL, larder's for another one.
+            assert!(answer.cache_status().ends_with("/cooldown-rate-limited\""), "{answer:?}");
         }
         assert_eq!(origin.calls(), 1);
         larder.clock.advance(30 * SECOND);
@@ -252,7 +253,7 @@ async fn a_spent_quota_in_the_body_blocks_calls_until_midnight() {
         let first = larder.get("/cold").await;
         assert_eq!((first.status, first.text().as_str()), (200, QUOTA), "the origin's response");
         let next = larder.get("/other").await;
-        assert_eq!((next.status, error_class(&next).as_str()), (200, "quota_spent"));
+        assert_eq!((next.status, error_class(&next).as_str()), (429, "quota_spent"));
         assert_eq!(next.field("retry-after"), Some(TO_MIDNIGHT));
         assert_eq!(cooldowns(&larder), [("credential", "quota", true)]);
         larder.clock.advance(61 * SECOND);

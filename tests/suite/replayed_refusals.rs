@@ -130,3 +130,22 @@ async fn a_refusal_of_a_passed_through_call_is_replayed_too() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn a_secret_in_the_url_is_a_client_of_its_own() {
+    bounded(async {
+        let mine = "/bot111111111:AAHdqTcvCH1vGWJxfSeofSAs0K5PALDsaw1/getMe";
+        let theirs = "/bot222222222:BBHdqTcvCH1vGWJxfSeofSAs0K5PALDsaw2/getMe";
+        let origin =
+            Origin::start(|request| MockResponse::new(429, &["Retry-After: 40"], &request.target)).await;
+        let larder = Larder::start(&origin, &yaml("", &["retry: off"])).await;
+        larder.get(mine).await;
+        let own = ask(&larder, &origin, ("GET", mine), &[]).await;
+        assert_eq!((own.status, own.text().as_str()), (429, mine));
+        let other = ask(&larder, &origin, ("GET", theirs), &[]).await;
+        assert_eq!((other.status, error_class(&other).as_str()), (429, "rate_limited"));
+        assert!(!other.text().contains("111111111"), "{}", other.text());
+        assert!(other.cache_status().contains("refused/"), "{}", other.cache_status());
+    })
+    .await;
+}

@@ -53,6 +53,10 @@ impl RefusalCapture {
         for name in NOT_REPEATED {
             headers.remove(name);
         }
+        let bytes: usize = headers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
+        if bytes > MAX_BODY {
+            return None;
+        }
         let (control, call, body) = (control.clone(), call.clone(), BytesMut::new());
         Some(Self { control, call, status, headers, is_limit, body })
     }

@@ -94,7 +94,8 @@ fn explained_by_limit(reason: RejectReason) -> Option<bool> {
 }
 
 fn cost(refusal: &Refusal) -> usize {
-    refusal.body.len() + OVERHEAD
+    let fields = refusal.headers.iter().map(|(name, value)| name.as_str().len() + value.len());
+    refusal.body.len() + fields.sum::<usize>() + OVERHEAD
 }
 
 #[cfg(test)]
