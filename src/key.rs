@@ -275,10 +275,10 @@ impl KeyBuilder {
     }
 
     /// The identity of the client that sends `request`: the HMAC of every field by which an API could tell users
-    /// apart. Without a credential in a field, or with a secret in the URL, the whole target counts too. Other
+    /// apart, and of those that the policy names for the key. Without a credential in a field, or with a secret in the URL, the whole target counts too. Other
     /// than for [`KeyBuilder::api_user`], two requests of one user may differ.
-    pub fn client(&self, request: &ProxyRequest) -> u128 {
-        let fields = field_kinds::distinguishing(self, &request.headers);
+    pub fn client(&self, request: &ProxyRequest, policy: &Policy) -> u128 {
+        let fields = field_kinds::distinguishing(self, &request.headers, policy);
         let target = &request.target;
         let mut params = QueryRule::All.included(target.query());
         let has_credential = !field_kinds::lasting(self, &request.headers).is_empty();

@@ -99,6 +99,11 @@ pub trait Origin: Send + Sync {
         None
     }
 
+    /// The body of a response stalls or fails after its head counted as a success.
+    fn on_failed_body(&self, call: &CallContext, failure: UpstreamError) {
+        let (_, _) = (call, failure);
+    }
+
     /// Reports that the origin cut the body of a background refresh, whose head was a success.
     fn on_cut_refresh(&self, call: &CallContext, failure: UpstreamError) {
         let (_, _) = (call, failure);

@@ -79,7 +79,11 @@ impl RefusalReplay {
 
 /// Whether a client that sent these fields reads the content coding of a response with those.
 fn accepts_coding(request: &HeaderMap, response: &HeaderMap) -> bool {
-    let accepted = || field_list::members(request.get_all(ACCEPT_ENCODING));
+    let accepted = || {
+        let accepted = field_list::members(request.get_all(ACCEPT_ENCODING));
+        // A member with a weight is not worth reading: such a client gets larder's own error.
+        accepted.filter(|one| !one.contains(&b';'))
+    };
     let mut codings = field_list::members(response.get_all(CONTENT_ENCODING));
     let is = |one: &[u8], coding: &[u8]| {
         one.split(|byte| *byte == b';')

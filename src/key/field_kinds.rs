@@ -108,9 +108,16 @@ pub(super) fn credentials<'a>(builder: &KeyBuilder, headers: &'a HeaderMap) -> V
     headers.iter().filter(|(name, _)| builder.is_credential(name)).collect()
 }
 
-/// All fields that are not known to be harmless, sorted by name.
-pub(super) fn distinguishing<'a>(builder: &KeyBuilder, headers: &'a HeaderMap) -> Vec<FieldLine<'a>> {
-    sorted(headers.iter().filter(|(name, _)| !matches!(builder.kind(name), FieldKind::Harmless)).collect())
+/// All fields that are not known to be harmless, and those that `policy` names for the key, sorted by name.
+pub(super) fn distinguishing<'a>(
+    builder: &KeyBuilder,
+    headers: &'a HeaderMap,
+    policy: &Policy,
+) -> Vec<FieldLine<'a>> {
+    let counts = |name: &HeaderName| {
+        !matches!(builder.kind(name), FieldKind::Harmless) || policy.key.headers.contains(name)
+    };
+    sorted(headers.iter().filter(|(name, _)| counts(name)).collect())
 }
 
 /// The credentials that stay the same while a user uses an API: `Authorization`, API keys, and those that the

@@ -38,6 +38,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use crate::clock::Clock;
 use crate::key::KeyBuilder;
+use crate::semantics::vary::{VariantId, VaryFields};
 use crate::telemetry::cost::Reservation;
 use crate::telemetry::{RetryEvent, Telemetry};
 use crate::upstream::admission::call::{CallContext, LimitKeys};
@@ -165,7 +166,9 @@ impl AdmissionControl {
     pub fn are_retries_paused(&self, call: &CallContext) -> bool {
         let Some(upstream) = self.upstream_state(call) else { return false };
         let limiter = upstream.limiter.lock();
-        limiter.are_retries_paused(&LimitKeys::new(call), self.clock.instant())
+        // None are, usually: the keys of the call are not built for that.
+        !limiter.retry_pauses.is_empty()
+            && limiter.are_retries_paused(&LimitKeys::new(call), self.clock.instant())
     }
 
     /// All retries of this call have failed: until its cooldown is over, calls like it are not retried.
@@ -193,12 +196,20 @@ impl AdmissionControl {
         let limits = limiter.limit_scopes(&LimitKeys::new(call)).chain([CooldownScope::Key(call.retry_id())]);
         let keys: Vec<_> = limits.map(|scope| RefusalKey { scope, client }).collect();
         let refusal = limiter.refusals.find(&keys, rejection.reason)?;
+        if self.variant(call, &refusal.vary) != Some(refusal.variant) {
+            return None;
+        }
         let elapsed = self.clock.instant().saturating_duration_since(refusal.received);
         Some(ReplayedRefusal { refusal, elapsed, now: self.clock.now() })
     }
 
+    /// The variant of a response with this `Vary` that the request of the call selects.
+    fn variant(&self, call: &CallContext, vary: &VaryFields) -> Option<VariantId> {
+        self.key_builder.as_ref().map(|builder| builder.variant(vary, &call.routed.request.headers))
+    }
+
     fn client(&self, call: &CallContext) -> Option<u128> {
-        self.key_builder.as_ref().map(|builder| builder.client(&call.routed.request))
+        self.key_builder.as_ref().map(|builder| builder.client(&call.routed.request, &call.routed.policy))
     }
 
     /// Returns after this time.

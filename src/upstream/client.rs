@@ -174,7 +174,7 @@ impl Origin for HttpClient {
         loop {
             match self.attempt(call, connection_use, &mut permit).await {
                 Ok(response) => {
-                    return classify_response(response, &mut permit, &self.in_flight).await;
+                    return classify_response(response, &call.context, &mut permit, &self.in_flight).await;
                 }
                 // A `GET` is idempotent, but a slow response is not asked for again.
                 Err(attempt) if repeats.should_retry(attempt, !permit.is_slow()) => {
@@ -191,6 +191,10 @@ impl Origin for HttpClient {
 
     fn check_admission(&self, call: &CallContext) -> Option<Rejection> {
         self.admission.check_admission(call)
+    }
+
+    fn on_failed_body(&self, call: &CallContext, failure: UpstreamError) {
+        self.admission.on_failed_body(call, failure);
     }
 
     fn on_cut_refresh(&self, call: &CallContext, failure: UpstreamError) {
@@ -221,6 +225,7 @@ impl Origin for HttpClient {
 /// Classifies the response. If a rule inspects bodies, the body is read first.
 async fn classify_response(
     mut response: UpstreamResponse,
+    call: &CallContext,
     permit: &mut Permit,
     in_flight: &Arc<InFlightBytes>,
 ) -> Result<UpstreamResponse, UpstreamError> {
@@ -230,7 +235,8 @@ async fn classify_response(
             permit.release_probe();
         }
         let reading = body_inspection::read(&response.headers, response.body, in_flight);
-        let Ok((read, body)) = timeout(response.storing_limit, reading).await else {
+        let limit = response.storing_limit;
+        let Some((read, body)) = in_time(reading, limit, call, permit).await else {
             if response.status.is_success() {
                 permit.on_client_gone();
             }
@@ -276,16 +282,27 @@ async fn head_in_time(
     call: &UpstreamRequest,
     permit: &mut Permit,
 ) -> Option<Result<UpstreamHead, SessionError>> {
-    let timeouts = call.context.target().timeouts;
-    let (limit, soft) = (timeouts.head_limit(), timeouts.first_byte.soft());
-    let mut head = pin!(final_head(channel, call.interims.as_deref()));
-    let Some(soft) = soft.filter(|soft| *soft < limit) else { return timeout(limit, head).await.ok() };
-    if let Ok(head) = timeout(soft, &mut head).await {
-        return Some(head);
+    let limit = call.context.target().timeouts.head_limit();
+    in_time(final_head(channel, call.interims.as_deref()), limit, &call.context, permit).await
+}
+
+/// The result of what the client waits for before its first byte; `None`: the limit has passed. At a soft deadline
+/// before it the call counts as slow, once, and goes on.
+async fn in_time<T>(
+    work: impl Future<Output = T>,
+    limit: Duration,
+    call: &CallContext,
+    permit: &mut Permit,
+) -> Option<T> {
+    let mut work = pin!(work);
+    let soft = call.target().timeouts.first_byte.soft().filter(|soft| *soft < limit && !permit.is_slow());
+    let Some(soft) = soft else { return timeout(limit, work).await.ok() };
+    if let Ok(done) = timeout(soft, &mut work).await {
+        return Some(done);
     }
     permit.on_slow(false);
-    call.context.on_slow.call();
-    timeout(limit.saturating_sub(soft), head).await.ok()
+    call.on_slow.call();
+    timeout(limit.saturating_sub(soft), work).await.ok()
 }
 
 /// Reads up to the head of the final response; interim heads are passed on.

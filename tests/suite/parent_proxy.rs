@@ -295,11 +295,35 @@ async fn fwd_04_only_permitted_destinations_are_sent_to_the_parent() {
 async fn fwd_04_metadata_and_numbers_are_never_sent_to_the_parent() {
     let parent = Parent::start(Script::tunnelling_to(unused())).await;
     let (_dns, larder) = larder_behind(&parent, "").await;
-    for host in ["169.254.169.254", "metadata.google.internal", "0xa9fea9fe", "2852039166", "a.0xa9fea9fe"] {
+    let hosts = [
+        "169.254.169.254",
+        "metadata.google.internal",
+        "0xa9fea9fe",
+        "2852039166",
+        "a.0xa9fea9fe",
+        "169.254.169.254.nip.io",
+        "a9fea9fe.nip.io",
+    ];
+    for host in hosts {
         let status = get(&larder, &format!("http://{host}/")).await.status;
         assert!([400, 403, 502].contains(&status), "{host}: {status}");
     }
     assert_eq!(parent.lines(), [""; 0]);
+}
+
+/// A rule about networks cannot judge a name that only the parent can look up.
+#[tokio::test]
+async fn with_a_denied_network_unresolved_names_need_to_be_allowed() {
+    let parent = Parent::start(Script::tunnelling_to(unused())).await;
+    let rules = "destinations: { deny: [10.0.0.0/8], allow: [listed.example.test] }\n";
+    let (_dns, larder) = larder_behind(&parent, rules).await;
+    for host in ["10.0.0.5.nip.io", "unlisted.example.test"] {
+        let refused = get(&larder, &format!("http://{host}/")).await;
+        assert_eq!(refused.status, 403, "{host}: {}", refused.text());
+    }
+    assert_eq!(parent.lines(), [""; 0]);
+    get(&larder, "http://listed.example.test/").await;
+    assert_eq!(parent.lines().len(), 1);
 }
 
 #[tokio::test]

@@ -149,3 +149,47 @@ async fn a_secret_in_the_url_is_a_client_of_its_own() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn a_refusal_is_for_the_variant_and_the_key_fields_that_it_was_sent_for() {
+    bounded(async {
+        for (policy, vary) in
+            [("key: { headers: [Accept-Language] }", ""), ("ttl: 1m", "Vary: Accept-Language")]
+        {
+            let fields =
+                if vary.is_empty() { vec!["Retry-After: 40"] } else { vec!["Retry-After: 40", vary] };
+            let origin = Origin::always(MockResponse::new(429, &fields, "langsam")).await;
+            let larder = Larder::start(&origin, &yaml("", &["retry: off", policy])).await;
+            let (german, french) = ([BOT, "Accept-Language: de"], [BOT, "Accept-Language: fr"]);
+            larder.get_with("/x", &german).await;
+            assert_eq!(ask(&larder, &origin, ("GET", "/x"), &german).await.text(), "langsam");
+            let other = ask(&larder, &origin, ("GET", "/x"), &french).await;
+            assert!(other.cache_status().contains("refused/"), "{policy} {vary}: {other:?}");
+        }
+    })
+    .await;
+}
+
+/// NTLM signs a connection in: requests on it carry nothing that names the user.
+#[tokio::test]
+async fn a_refusal_on_a_signed_in_connection_is_not_replayed() {
+    bounded(async {
+        let origin = Origin::start(|request| {
+            if request.field("authorization").is_some() {
+                return MockResponse::new(200, &[], "signed in");
+            }
+            MockResponse::new(429, &["Retry-After: 40"], "too many calls by CORP-alice")
+        })
+        .await;
+        let larder = Larder::start(&origin, &yaml("", &["retry: off"])).await;
+        let mut alice = larder.client().await;
+        let url = format!("{API}/x");
+        let sign_in = alice.get(&url, &["Authorization: NTLM TlRMTVNTUAADAAAA"]).await;
+        assert_eq!(sign_in.text(), "signed in");
+        assert_eq!(alice.get(&url, &[]).await.text(), "too many calls by CORP-alice");
+        let other = ask(&larder, &origin, ("GET", "/x"), &[]).await;
+        assert!(!other.text().contains("alice"), "{other:?}");
+        assert!(other.cache_status().contains("refused/"), "{other:?}");
+    })
+    .await;
+}

@@ -219,3 +219,47 @@ async fn a_silent_body_that_no_client_reads_is_cut_and_its_key_is_free_before() 
     })
     .await;
 }
+
+/// A head and the first bytes of a body that then falls silent.
+fn silent_body() -> MockResponse {
+    let json = ["Content-Type: application/json"];
+    MockResponse::chunked_open(200, &json, &[b"{\"ok\":"]).then([Step::UntilDisconnect])
+}
+
+/// A larder with a stale response for `/x`, whose origin then sends a body that falls silent.
+async fn with_silent_body(upstream: &str) -> (Origin, Larder) {
+    let json = ["Content-Type: application/json"];
+    let origin = Origin::always(MockResponse::new(200, &json, "{\"ok\":true}")).await;
+    let larder = Larder::start(&origin, &yaml(upstream, &[])).await;
+    larder.get("/x").await;
+    larder.clock.advance(Duration::from_secs(61));
+    origin.set_script(|_| silent_body());
+    (origin, larder)
+}
+
+#[tokio::test]
+async fn a_body_that_rules_read_is_slow_from_the_soft_deadline_on() {
+    bounded(async {
+        let rules = format!("{SOFT}, success: {{ json: {{ \"$.ok\": [true] }} }}");
+        let (origin, larder) = with_silent_body(&rules).await;
+        let stale = larder.get("/x").await;
+        assert_eq!((stale.status, stale.text().as_str()), (200, "{\"ok\":true}"));
+        assert!(stale.cache_status().contains("stale-if-error/first-byte-timeout"), "{stale:?}");
+        assert_eq!((api_status(&larder).in_flight, origin.calls()), (0, 2));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_silent_body_puts_its_key_into_a_cooldown() {
+    bounded(async {
+        let (origin, larder) = with_silent_body(SOFT).await;
+        let mut first = larder.client().await;
+        first.send_request("GET", &format!("{API}/x"), &[]).await;
+        first.read_until("{\"ok\":").await;
+        larder.wait_until("it is slow", |larder| !cooldowns(larder).is_empty()).await;
+        let stale = larder.get("/x").await;
+        assert_eq!((stale.text().as_str(), origin.calls()), ("{\"ok\":true}", 2), "no further call hangs");
+    })
+    .await;
+}

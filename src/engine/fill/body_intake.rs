@@ -82,6 +82,8 @@ impl Fill {
                     if is_silent {
                         // Clients that come later do not wait for a body that may hang.
                         self.remove_in_flight();
+                        let call = self.fills.call_context(&self.routed, Some(&self.key));
+                        self.fills.origin.on_failed_body(&call, UpstreamError::BodyTimeout);
                     } else {
                         silence.as_mut().reset(due);
                     }

@@ -1,6 +1,6 @@
-//! A background refresh whose body the origin cut.
+//! A body that fails after its head counted as a success: the origin is silent, or cuts a background refresh.
 //!
-//! Owns: its effect on later calls, and its log line. Never touches: the refresh (`engine::fill`).
+//! Owns: its effect on later calls, and the log line of a refresh. Never touches: the body (`engine::fill`).
 
 use crate::telemetry::CutRefreshEvent;
 use crate::upstream::admission::AdmissionControl;
@@ -11,10 +11,8 @@ use crate::upstream::outcome::classify;
 use crate::upstream::outcome::error::UpstreamError;
 
 impl AdmissionControl {
-    /// The head of the response counted as a success. Its key gets the cooldown of a failure all the same:
-    /// otherwise each request that is served the stale response would start another such call.
+    /// The head of the response counted as a success, but the body of this refresh was cut.
     pub fn on_cut_refresh(&self, call: &CallContext, failure: UpstreamError) {
-        let Some(outcome) = classify::failure(failure) else { return };
         let target = call.target();
         self.telemetry.refresh_cut(&CutRefreshEvent {
             upstream: target.index,
@@ -23,6 +21,13 @@ impl AdmissionControl {
             port: target.port,
             error: failure.token(),
         });
+        self.on_failed_body(call, failure);
+    }
+
+    /// The key of the call gets the cooldown of a failure: otherwise each request for which a stale response
+    /// could be served would start another such call.
+    pub fn on_failed_body(&self, call: &CallContext, failure: UpstreamError) {
+        let Some(outcome) = classify::failure(failure) else { return };
         let Some(upstream) = self.upstream_state(call) else { return };
         let keys = LimitKeys::new(call);
         let report = CallReport { keys: &keys, outcome: &outcome, now: self.clock.instant() };

@@ -9,6 +9,7 @@ use http::header::{CONTENT_LENGTH, SET_COOKIE, TRANSFER_ENCODING};
 use http::{HeaderMap, Method, StatusCode};
 
 use crate::semantics::hop_by_hop;
+use crate::semantics::vary::{VariantId, Vary, VaryFields};
 use crate::upstream::Body;
 use crate::upstream::admission::AdmissionControl;
 use crate::upstream::admission::call::CallContext;
@@ -29,6 +30,8 @@ pub struct RefusalCapture {
     headers: HeaderMap,
     is_limit: bool,
     body: BytesMut,
+    vary: VaryFields,
+    variant: VariantId,
 }
 
 impl RefusalCapture {
@@ -57,8 +60,10 @@ impl RefusalCapture {
         if bytes > MAX_BODY {
             return None;
         }
+        let Vary::Fields(vary) = Vary::effective(&headers) else { return None };
+        let variant = control.variant(call, &vary)?;
         let (control, call, body) = (control.clone(), call.clone(), BytesMut::new());
-        Some(Self { control, call, status, headers, is_limit, body })
+        Some(Self { control, call, status, headers, is_limit, body, vary, variant })
     }
 
     /// The next piece of the body. Returns false if the body is too large to be kept.
@@ -72,9 +77,9 @@ impl RefusalCapture {
 
     /// The body has arrived whole: the refusal is remembered.
     pub fn finish(self) {
-        let Self { control, call, status, headers, is_limit, body } = self;
+        let Self { control, call, status, headers, is_limit, body, vary, variant } = self;
         let received = control.instant();
-        let refusal = Refusal { status, headers, body: body.freeze(), received, is_limit };
+        let refusal = Refusal { status, headers, body: body.freeze(), vary, variant, received, is_limit };
         control.remember_refusal(&call, refusal);
     }
 }

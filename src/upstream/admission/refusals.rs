@@ -12,6 +12,7 @@ use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
 
 use crate::policy::upstream::OutcomeClass;
+use crate::semantics::vary::{VariantId, VaryFields};
 use crate::upstream::admission::cooldown::CooldownScope;
 use crate::upstream::admission::rejection::RejectReason;
 
@@ -33,6 +34,10 @@ pub struct Refusal {
     pub headers: HeaderMap,
     /// Its body.
     pub body: Bytes,
+    /// The request fields that it depends on, and the variant that the refused request selected.
+    pub vary: VaryFields,
+    /// See `vary`.
+    pub variant: VariantId,
     /// When it was received.
     pub received: Instant,
     /// Whether it was a rate limit; otherwise the API failed.
@@ -118,6 +123,8 @@ mod tests {
             status: StatusCode::TOO_MANY_REQUESTS,
             headers: HeaderMap::new(),
             body: Bytes::from(vec![b'x'; body]),
+            vary: VaryFields::default(),
+            variant: VariantId::SOLE,
             received: Clock::system().instant() + Duration::from_secs(seconds),
             is_limit,
         })

@@ -213,9 +213,6 @@ impl LimiterState {
 
     /// Whether the retries of this call have just failed, or those of others in a cooldown that applies to it.
     pub(super) fn are_retries_paused(&self, keys: &LimitKeys<'_>, now: Instant) -> bool {
-        if self.retry_pauses.is_empty() {
-            return false;
-        }
         let mut scopes = self.scopes(keys);
         scopes.push(CooldownScope::Key(keys.call.retry_id()));
         self.retry_pauses.cover(&scopes, now)

@@ -143,6 +143,11 @@ impl EgressPolicy {
         self.rules.allow.iter().any(names)
     }
 
+    /// Whether `destinations.deny` names an address or a network.
+    pub fn denies_networks(&self) -> bool {
+        self.rules.deny.iter().any(|rule| !matches!(rule, DestinationRule::Host(_)))
+    }
+
     fn port_is_allowed(&self, port: u16, listener: ListenerKind) -> bool {
         match (&self.rules.ports, listener) {
             (Some(Ports::All), _) | (None, ListenerKind::Loopback) => true,

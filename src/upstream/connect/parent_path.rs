@@ -3,7 +3,7 @@
 //! Owns: the egress policy of calls through a parent: literals and names that larder can look up are judged
 //! before the parent is asked. Never touches: connections (`happy_eyeballs`, `parent`).
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -83,8 +83,8 @@ impl Resolver {
     }
 
     /// Whether the parent may be asked for this host. It looks the name up itself, so each address that larder
-    /// finds must be permitted, not one of them. A name that only the parent can look up is permitted on a
-    /// loopback listener, elsewhere if `destinations.allow` lists it.
+    /// finds must be permitted, not one of them. A name that only the parent can look up is permitted if
+    /// `destinations.allow` lists it, and on a loopback listener if no network is denied.
     async fn check_name(&self, host: &str, port: u16, listener: ListenerKind) -> Result<(), UpstreamError> {
         let policy = self.egress_policy();
         policy.check_name(host, port, listener).map_err(UpstreamError::Denied)?;
@@ -94,8 +94,22 @@ impl Resolver {
             Ok(Err(UpstreamError::Exhausted)) => return Err(UpstreamError::Exhausted),
             Ok(Err(_)) | Err(_) if is_numeric(host) => return Err(UpstreamError::Dns),
             Ok(Err(_)) | Err(_) => {
-                let known = listener == ListenerKind::Loopback || policy.allows_name(host, port);
-                return if known { Ok(()) } else { Err(UpstreamError::Denied(Denied::Unresolved)) };
+                let is_listed = policy.allows_name(host, port);
+                for address in spelled_addresses(host) {
+                    match policy.check(host, SocketAddr::new(address.into(), port), listener) {
+                        Err(denied) if denied == Denied::Metadata || !is_listed => {
+                            return Err(UpstreamError::Denied(denied));
+                        }
+                        Ok(()) | Err(_) => {}
+                    }
+                }
+                // A rule about networks cannot judge a name without addresses.
+                let is_open = listener == ListenerKind::Loopback && !policy.denies_networks();
+                return if is_open || is_listed {
+                    Ok(())
+                } else {
+                    Err(UpstreamError::Denied(Denied::Unresolved))
+                };
             }
         };
         for address in addresses {
@@ -123,6 +137,19 @@ impl Resolver {
     }
 }
 
+/// The IPv4 addresses that a host name contains, as public name services resolve them: `10.0.0.5.nip.io`,
+/// `app-10-0-0-5.sslip.io`, `0a000005.nip.io`.
+fn spelled_addresses(host: &str) -> Vec<Ipv4Addr> {
+    let parts: Vec<&str> = host.split(['.', '-']).collect();
+    let octets = |four: &[&str]| {
+        let octets: Vec<u8> = four.iter().filter_map(|part| part.parse().ok()).collect();
+        <[u8; 4]>::try_from(octets).ok().map(Ipv4Addr::from)
+    };
+    let is_hex = |part: &&&str| part.len() == 8;
+    let in_hex = parts.iter().filter(is_hex).filter_map(|part| u32::from_str_radix(part, 16).ok());
+    parts.windows(4).filter_map(octets).chain(in_hex.map(Ipv4Addr::from)).collect()
+}
+
 /// Whether the last label is a number. Some proxies read such a host as an address, in a notation that larder
 /// does not (`0xa9fea9fe`), so it is never left to the parent.
 fn is_numeric(host: &str) -> bool {
@@ -134,7 +161,27 @@ fn is_numeric(host: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::is_numeric;
+    use std::net::Ipv4Addr;
+
+    use super::{is_numeric, spelled_addresses};
+
+    #[test]
+    fn addresses_in_names_are_recognised() {
+        let metadata = Ipv4Addr::new(169, 254, 169, 254);
+        for host in [
+            "169.254.169.254.nip.io",
+            "app.169.254.169.254.nip.io",
+            "169-254-169-254.sslip.io",
+            "app-169-254-169-254.sslip.io.",
+            "a9fea9fe.nip.io",
+            "x-a9fea9fe.nip.io",
+        ] {
+            assert!(spelled_addresses(host).contains(&metadata), "{host}");
+        }
+        for host in ["api.example", "v1-2-3.example", "300.1.1.1.example", "deadbeefs.example"] {
+            assert!(spelled_addresses(host).is_empty(), "{host}");
+        }
+    }
 
     #[test]
     fn a_number_is_never_left_to_the_parent() {
