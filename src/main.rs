@@ -12,13 +12,11 @@ use larder::cli::{
 
 const START_HERE: &str = "\
 Start here:
-  larder fake discord &      a fake API to try things on
   larder init github         a proxy.yaml for an API; `larder presets` lists more
-  larder run &               the proxy, configured by ./proxy.yaml
-  curl -x http://127.0.0.1:8080 -si http://discord.example.test/api/v10/guilds/1/roles
-
-Your own app, in any language, HTTPS included:
-  larder exec -- CMD
+  larder check               what it does with which requests
+  larder exec -- CMD         your app, in any language, HTTPS included
+  larder run &               or: a larder for all apps of this host
+  larder stats               what was answered without the API
 
 Exit codes: 0 ok, 1 failed, 2 usage, 3 configuration invalid, 4 larder not reachable";
 

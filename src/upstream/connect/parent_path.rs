@@ -145,9 +145,9 @@ fn spelled_addresses(host: &str) -> Vec<Ipv4Addr> {
         let octets: Vec<u8> = four.iter().filter_map(|part| part.parse().ok()).collect();
         <[u8; 4]>::try_from(octets).ok().map(Ipv4Addr::from)
     };
-    let is_hex = |part: &&&str| part.len() == 8;
-    let in_hex = parts.iter().filter(is_hex).filter_map(|part| u32::from_str_radix(part, 16).ok());
-    parts.windows(4).filter_map(octets).chain(in_hex.map(Ipv4Addr::from)).collect()
+    let hexadecimal = parts.iter().filter(|part| part.len() == 8);
+    let hexadecimal = hexadecimal.filter_map(|part| u32::from_str_radix(part, 16).ok());
+    parts.windows(4).filter_map(octets).chain(hexadecimal.map(Ipv4Addr::from)).collect()
 }
 
 /// Whether the last label is a number. Some proxies read such a host as an address, in a notation that larder
