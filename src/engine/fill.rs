@@ -4,12 +4,13 @@
 //! fetched or stored. Never touches: the readers and the responses they build.
 
 mod body_intake;
+mod outgoing;
 
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::header::{ACCEPT_ENCODING, AUTHORIZATION, CONTENT_RANGE};
-use http::{HeaderMap, HeaderValue, StatusCode};
+use http::header::{AUTHORIZATION, CONTENT_RANGE};
+use http::{HeaderMap, StatusCode};
 use tokio::sync::OwnedSemaphorePermit;
 
 use crate::decide::StaleReason;
@@ -19,7 +20,6 @@ use crate::engine::fill_guard::{FillGuard, FillOutcome};
 use crate::engine::fills::Fills;
 use crate::engine::inflight::{FillState, InFlightFetch, ResponseHead, Revalidated};
 use crate::key::CacheKey;
-use crate::policy::ScopeRule;
 use crate::policy::cacheability::ResponseToStore;
 use crate::semantics::freshness;
 use crate::semantics::hop_by_hop;
@@ -30,13 +30,12 @@ use crate::semantics::validation;
 use crate::semantics::vary::{VariantId, Vary, VaryFields};
 use crate::stored::StoredResponse;
 use crate::stored::partial;
-use crate::upstream::admission::call::Callback;
 use crate::upstream::interim::Interims;
 use crate::upstream::outcome::CallOutcome;
 use crate::upstream::outcome::error::UpstreamError;
 use crate::upstream::outcome::reason::Reason;
 use crate::upstream::routed_request::RoutedRequest;
-use crate::upstream::{BodyFraming, UpstreamRequest, UpstreamResponse};
+use crate::upstream::{BodyFraming, UpstreamResponse};
 
 /// A fill, ready to run.
 pub(crate) struct Fill {
@@ -111,60 +110,6 @@ impl Fill {
             }
             Ok(response) => self.on_response(response, detail).await,
         }
-    }
-
-    pub(super) fn upstream_request(&self) -> UpstreamRequest {
-        let (fills, fetch) = (&self.fills, &self.fetch);
-        let mut call = fills.call_context(&self.routed, Some(&self.key));
-        call.has_stale = self.has_fallback;
-        call.queued = Arc::clone(&fetch.is_queued);
-        call.audience = fetch.body.audience();
-        let (store, in_flight) = (Arc::clone(&fills.store), Arc::downgrade(fetch));
-        let target = self.key.target_id();
-        call.on_admitted = Callback::new(move || {
-            if let Some(fetch) = in_flight.upgrade() {
-                fetch.order().on_sent(store.watch(target).order);
-            }
-        });
-        call.on_slow = self.on_slow();
-        UpstreamRequest { context: call, headers: self.outgoing_headers(), interims: self.interims.clone() }
-    }
-
-    /// The reaction to a head that has not arrived by the soft deadline. Clients that come later do not wait for
-    /// a call that may hang, unless its response replaces a stale one.
-    fn on_slow(&self) -> Callback {
-        let (fills, in_flight) = (Arc::clone(&self.fills), Arc::downgrade(&self.fetch));
-        let place = self.in_flight_key.clone().filter(|_| self.trigger.is_none() && !self.has_fallback);
-        Callback::new(move || {
-            let Some(fetch) = in_flight.upgrade() else { return };
-            if let Some(place) = &place {
-                fills.in_flight_fetches.remove(place, &fetch);
-            }
-            fetch.report_slow();
-        })
-    }
-
-    fn outgoing_headers(&self) -> HeaderMap {
-        let mut headers = self.routed.request.headers.clone();
-        if let ScopeRule::Header(name) = &self.routed.policy.scope {
-            headers.remove(name);
-        }
-        if self.revalidate.is_some() || !self.sends_conditions {
-            for name in &validation::CONDITIONALS {
-                headers.remove(name);
-            }
-        }
-        if let Some(stored) = &self.revalidate {
-            headers.extend(validation::conditional_fields(&stored.metadata));
-        }
-        if !self.ranged {
-            headers.remove(http::header::RANGE);
-        }
-        if !headers.contains_key(ACCEPT_ENCODING) {
-            headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
-        }
-        self.routed.upstream().add_intermediary(&self.fills.via, &mut headers);
-        headers
     }
 
     /// Whether the response is too large to be stored and lacks the validator for the client's own condition,
